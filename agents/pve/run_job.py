@@ -77,6 +77,8 @@ def _finish(job: Job, request: Request, lock: Lock) -> None:
         sentence = f"the host agent failed in stage {job.stage or 'begin'}: {type(error).__name__}"
         result = Result(FAILED, verdict=Verdict("agent-failed", sentence, "status"))
     result = with_proven(job.host, request, chain_end(job, _complete(job, result)))
+    if request.verb == "forensics":
+        lock.release()  # before the result, because whoever has that and asks again wants a new capture
     job.finish(result)
     job.host.log(f"job={job.record.id} verb={job.record.verb} by={job.record.by} outcome={result.outcome}")
 
