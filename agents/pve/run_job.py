@@ -78,7 +78,7 @@ def _finish(job: Job, request: Request, lock: Lock) -> None:
         result = Result(FAILED, verdict=Verdict("agent-failed", sentence, "status"))
     result = with_proven(job.host, request, chain_end(job, _complete(job, result)))
     if request.verb == "forensics":
-        lock.release()  # before the result, because whoever has that and asks again wants a new capture
+        lock.release()  # before the result, because a client that has it and asks again wants a new capture
     job.finish(result)
     job.host.log(f"job={job.record.id} verb={job.record.verb} by={job.record.by} outcome={result.outcome}")
 

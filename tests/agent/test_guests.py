@@ -134,7 +134,7 @@ GUESTS = {
         Row("backup-starves", says=("backup_cancel", "block job: backup"), act=back_up, tries=20),
     ],
     "out-of-memory": [Row("guest-starved", says=("memory: ", "kill"), tries=20)],
-    "reboots": [Row("guest-silent", act=lambda guest: until(lambda: not guest.stats()["last-update"], ""), tries=20)],
+    "reboots": [Row("guest-silent", tries=20)],
     "driver-unloaded": [
         Row("guest-silent", says=("driver is gone", "idle"), act=wait),
         Row("heartbeat-lost", says=("driver is gone", "crash dump", "continue"), act=use_disk, tries=20),

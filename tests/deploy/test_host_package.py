@@ -126,7 +126,7 @@ class PveHost(Machine):
     def reset(self) -> None:
         """Remove every trace of the package and of a recipe."""
         self.run(
-            f"dpkg --purge breakglass-host; rm -f {KEYS} {DROP_IN} {PASTED}; "
+            f"dpkg --purge breakglass-host; rm -rf {Path(KEYS).parent} {DROP_IN} {PASTED}; "
             "sed -i /^breakglass:/d /etc/passwd /etc/shadow"
         )
         self.write("/root/.ssh/authorized_keys", OWN, 0o600)

@@ -63,7 +63,7 @@ for module in {modules}; do insmod /$module.ko; done
 [ ! -e /sys/class/net/eth0 ] || {{ ip link set eth0 up; ip address add 192.0.2.2/24 dev eth0; }}
 echo "guest: panic is at $(sed -n 's/ T panic$//p' /proc/kallsyms)" >/dev/ttyS0
 echo "guest: up" >/dev/ttyS0
-read -r go </dev/ttyS0
+read -r {limit} go </dev/ttyS0
 exec </dev/null >/dev/null 2>&1
 echo "guest: begins" >/dev/ttyS0
 {does}
@@ -142,7 +142,8 @@ def _initrd(does: str) -> bytes:
     files: list[File] = []
     if "chrt" in DOES[does]:
         files += _of_this_machine("/usr/bin/chrt")
-    return _pack(_INIT.format(modules=" ".join(MODULES), does=DOES[does], name=does), *MODULES, files=files)
+    limit = "-t 5" if does == "reboots" else ""  # so that this guest reboots again and again
+    return _pack(_INIT.format(modules=" ".join(MODULES), does=DOES[does], name=does, limit=limit), *MODULES, files=files)
 
 
 def _pack(init: str, *modules: str, files: Sequence[File] = ()) -> bytes:
