@@ -245,6 +245,7 @@ def test_a_long_chain_is_cut(world: World) -> None:
 def test_half_a_line_is_named_and_replaced(world: World) -> None:
     """After an interrupted write, the next line follows the last whole one, and says what it replaced."""
     execute(world, "reset id=job-whole-1")
+    await_agents(world)  # while the job has the VM's lock, half a line counts as one that is being written
     run, _ = chain_files(world)
     with run.open("a") as file:
         file.write('{"n":4,"prev":"')
