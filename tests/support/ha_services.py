@@ -17,7 +17,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -423,8 +423,9 @@ def main() -> int:
             while not find_service(root, unit) and time.monotonic() < until:
                 time.sleep(0.01)
         for pid in running if verb == "stop" else ():
-            os.kill(pid, signal.SIGTERM)
-            wait_for_end(pid, None)
+            with suppress(ProcessLookupError):  # a child that had the service's name for a moment
+                os.kill(pid, signal.SIGTERM)
+                wait_for_end(pid, None)
     return 0
 
 
