@@ -143,7 +143,9 @@ def _initrd(does: str) -> bytes:
     if "chrt" in DOES[does]:
         files += _of_this_machine("/usr/bin/chrt")
     limit = "-t 5" if does == "reboots" else ""  # so that this guest reboots again and again
-    return _pack(_INIT.format(modules=" ".join(MODULES), does=DOES[does], name=does, limit=limit), *MODULES, files=files)
+    return _pack(
+        _INIT.format(modules=" ".join(MODULES), does=DOES[does], name=does, limit=limit), *MODULES, files=files
+    )
 
 
 def _pack(init: str, *modules: str, files: Sequence[File] = ()) -> bytes:
