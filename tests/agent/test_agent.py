@@ -171,9 +171,30 @@ def test_a_killed_job_is_reported_and_holds_nothing(world: World) -> None:
         assert session.ask("status")["holder"] is None
 
 
+# The process of capture-01 continues only once capture-03 has been requested, 60 s later at the latest.
+SLOW_END = """
+import os, time
+Job = find("Job")
+finish = Job.finish
+
+def wait_after_result(job, result):
+    finish(job, result)
+    for _ in range(6000):
+        if job.record.id != "capture-01" or os.path.lexists(job.store.path("capture-03")):
+            break
+        time.sleep(0.01)
+
+Job.finish = wait_after_result
+"""
+
+
 @pytest.mark.all
 def test_fresh_evidence_is_not_taken_twice(world: World) -> None:
-    """fresh=S attaches a new id for ever to a capture younger than S. Without fresh=, a new capture is taken."""
+    """fresh=S attaches a new id for ever to a capture younger than S. Without fresh=, a new capture is taken.
+
+    So it is as soon as the result is there, even if the process that took it has not ended.
+    """
+    set_constants(world, SLOW_END)
     with Session(world) as session:
         first = session.ask("forensics id=capture-01 by=am")
         under = session.ask("forensics id=capture-02 by=am fresh=600 detach")
