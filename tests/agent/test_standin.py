@@ -1,6 +1,7 @@
 """The stand-in for Proxmox exits, prints and fails as Proxmox itself did when tests/data/qm.yaml was recorded."""
 
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import closing
 from functools import partial
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from breakglass.demo.proxmox.world import World
+from breakglass.demo.proxmox.world import VMID, World
 
 from ..support import failing_tools
 from ..support.pve_host import is_settled, restore
@@ -47,3 +48,14 @@ def test_the_stand_in_says_what_proxmox_said(world: World, row: dict[str, Any]) 
     settle = partial(until, partial(is_settled, world), "the end of the cleanup")
     answer = said(row["run"], place, settle, ["bash"], environment)
     assert answer == {key: row[key] for key in answer}
+
+
+def test_the_stand_in_of_qemu_outlives_clients_that_leave(directory: Path) -> None:
+    """As QEMU does. Some leave before the greeting, and others before the answer."""
+    with closing(World(directory / "q", qemu="")) as world:
+        assert world.qm("start", str(VMID)).returncode == 0
+        for request in (b"", b'{"execute": "query-status"}\n') * 20:
+            with socket.socket(socket.AF_UNIX) as client:
+                client.connect(str(world.root / f"run/qemu-server/{VMID}.qmp"))
+                client.sendall(request)
+        assert world.monitor("query-status") == {"status": "running", "running": True}

@@ -2,9 +2,9 @@
 
 import json
 import re
-import socket
 from types import TracebackType
 
+from breakglass.demo.proxmox.guest import connect_monitor
 from breakglass.demo.proxmox.world import World
 
 _FIRMWARE_BYTES = 1 << 16
@@ -33,10 +33,8 @@ def is_at_prompt(world: World) -> bool:
 class Witness:
     """The second monitor of VM 102. Connect before the verb, and read its events after the verb."""
 
-    def __init__(self, world: World, seconds: float = 20) -> None:
-        self._socket = socket.socket(socket.AF_UNIX)
-        self._socket.settimeout(seconds)
-        self._socket.connect(str(world.second_monitor))
+    def __init__(self, world: World, seconds: int = 20) -> None:
+        self._socket = connect_monitor(world.second_monitor, seconds)
         self._stream = self._socket.makefile("rw")
         self._passed: list[str] = []
         while "QMP" not in json.loads(self._stream.readline()):  # an event may come before the greeting

@@ -15,6 +15,7 @@ from pathlib import Path
 from breakglass.agents.pve.forensics.evidence import Evidence
 from breakglass.agents.pve.host.paths import read_small_file
 from breakglass.agents.pve.host.process import read_process
+from breakglass.demo.proxmox.guest import connect_monitor
 from breakglass.demo.proxmox.world import VMID, World
 
 from .agent import agent_processes, processes, set_constants
@@ -208,10 +209,7 @@ def seen_a_moment_ago(world: World) -> None:
 
 def monitor(world: World) -> socket.socket:
     """Wait in the queue for QEMU's first monitor, which serves one client at a time."""
-    client = socket.socket(socket.AF_UNIX)
-    client.settimeout(SECONDS)
-    client.connect(str(world.root / f"run/qemu-server/{VMID}.qmp"))
-    return client
+    return connect_monitor(world.root / f"run/qemu-server/{VMID}.qmp", SECONDS)
 
 
 def queued(world: World) -> int:

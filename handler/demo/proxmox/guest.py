@@ -2,6 +2,7 @@
 
 import json
 import socket
+import struct
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -12,6 +13,15 @@ from .power import BALLOON
 
 OLD_SECONDS = 21  # if the last answer is older, a collection of evidence watches until it can say hung
 _NO_LIMITS = dict.fromkeys(("bps_rd", "bps_wr", "iops", "iops_rd", "iops_wr"), 0)
+
+
+def connect_monitor(path: Path, seconds: int = 20) -> socket.socket:
+    """Return a connection to a monitor. Each step waits at most `seconds`, and the first for a place in the queue."""
+    client = socket.socket(socket.AF_UNIX)
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", seconds, 0))
+    client.connect(str(path))  # before settimeout, with which it would not wait (connect(2), EAGAIN)
+    client.settimeout(seconds)
+    return client
 
 
 @dataclass(frozen=True)
@@ -25,17 +35,14 @@ class Guest:
 
     def monitor(self, command: str, **arguments: object) -> object:
         """Send one QMP command and return its answer. Raises RuntimeError if the VM refuses it."""
-        with socket.socket(socket.AF_UNIX) as client:
-            client.settimeout(20)
-            client.connect(str(self.path))
-            with client.makefile("rwb") as stream:
-                while "QMP" not in json.loads(stream.readline()):  # an event may come before the greeting
+        with connect_monitor(self.path) as client, client.makefile("rwb") as stream:
+            while "QMP" not in json.loads(stream.readline()):  # an event may come before the greeting
+                pass
+            for request in ({"execute": "qmp_capabilities"}, {"execute": command, "arguments": arguments}):
+                stream.write(json.dumps(request).encode() + b"\n")
+                stream.flush()
+                while "event" in (answer := json.loads(stream.readline())):
                     pass
-                for request in ({"execute": "qmp_capabilities"}, {"execute": command, "arguments": arguments}):
-                    stream.write(json.dumps(request).encode() + b"\n")
-                    stream.flush()
-                    while "event" in (answer := json.loads(stream.readline())):
-                        pass
         if "error" in answer:
             raise RuntimeError(f"{command}: {answer['error']['desc']}")
         return answer["return"]

@@ -7,6 +7,8 @@ import json
 import os
 import socket
 import sys
+from contextlib import suppress
+from io import BufferedRWPair
 from typing import Any
 
 RETURNS: dict[str, object] = {
@@ -24,10 +26,12 @@ class Machine:
 
     def __init__(self) -> None:
         self.status = "running"
+        self.has_quit = False
 
     def answer(self, request: dict[str, Any]) -> list[dict[str, object]]:
         """Return the messages that answer one command."""
         command = str(request.get("execute"))
+        self.has_quit = command == "quit"
         events: list[dict[str, object]] = []
         if command == "query-status":
             return [{"return": {"status": self.status, "running": self.status == "running"}}]
@@ -45,20 +49,28 @@ class Machine:
 
 def serve(listener: socket.socket, machine: Machine) -> None:
     """Serve monitor clients one after the other, until one sends quit."""
-    while True:
+    while not machine.has_quit:
         client, _ = listener.accept()
-        with client, client.makefile("rwb") as stream:
-            stream.write(json.dumps({"QMP": {"version": {}, "capabilities": []}}).encode() + b"\n")
-            stream.flush()
-            for line in stream:
-                request = json.loads(line)
-                command = str(request.get("execute"))
-                for message in machine.answer(request):
-                    own = {"id": request["id"]} if "id" in request and "event" not in message else {}
-                    stream.write(json.dumps({**message, **own}).encode() + b"\n")
-                stream.flush()
-                if command == "quit":
-                    return
+        with suppress(OSError), client, client.makefile("rwb") as stream:  # a client may leave before its answer
+            converse(stream, machine)
+
+
+def converse(stream: BufferedRWPair, machine: Machine) -> None:
+    """Serve one client until it leaves or sends quit."""
+    send(stream, {"QMP": {"version": {}, "capabilities": []}})
+    for line in stream:
+        request = json.loads(line)
+        for message in machine.answer(request):
+            own = {"id": request["id"]} if "id" in request and "event" not in message else {}
+            send(stream, {**message, **own})
+        if machine.has_quit:
+            return
+
+
+def send(stream: BufferedRWPair, message: dict[str, object]) -> None:
+    """Send a client one message."""
+    stream.write(json.dumps(message).encode() + b"\n")
+    stream.flush()
 
 
 def main() -> None:

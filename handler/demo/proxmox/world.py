@@ -194,11 +194,15 @@ class World:
     @property
     def pid(self) -> int | None:
         """The VM's process, if any. It counts while any of its threads lives, even after the first has ended."""
+        pidfile = self.root / f"run/qemu-server/{VMID}.pid"
         try:
-            pid = int((self.root / f"run/qemu-server/{VMID}.pid").read_text())
+            pid = int(pidfile.read_text())
             state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            command = Path(f"/proc/{pid}/cmdline").read_bytes()  # empty once the first thread has ended
         except (OSError, ValueError):
             return None
+        if command and str(pidfile).encode() not in command.split(b"\0"):
+            return None  # Proxmox leaves the file of a VM that it can't clean up, and the number is used again
         return None if state in "ZX" and int(fields[16]) <= 1 else pid
 
     def close(self) -> None:
