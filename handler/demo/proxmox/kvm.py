@@ -81,7 +81,10 @@ def main() -> None:
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(qmp)
     listener.listen(1)
+    ready, ready_end = os.pipe()
     if pid := os.fork():
+        os.close(ready_end)
+        os.read(ready, 1)  # empty once the child has a session of its own, because `qm` then ends its task's group
         # QEMU too writes this file before this process ends, because `qm start` then reads it
         with open(pidfile, "w", encoding="ascii") as file:
             file.write(f"{pid}\n")
@@ -90,6 +93,7 @@ def main() -> None:
     null = os.open("/dev/null", os.O_RDWR)
     for fd in (0, 1, 2):
         os.dup2(null, fd)
+    os.close(ready_end)
     serve(listener, Machine())
 
 
