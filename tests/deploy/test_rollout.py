@@ -121,5 +121,6 @@ def test_a_rolling_update_interrupts_nothing(world: World, sshd: Sshd, tmp_path:
         assert Counter(link["job"] for link in read_links(run) if link["event"] == "begins") == Counter(resets)
         lines = [json.loads(line) for handler in handlers for line in handler.log().splitlines()]
         taken = [each["job"] for line in lines if line.get("event") == "alert" for each in line["taken"]]
-        assert Counter(taken) == Counter(reply.json["accepted"][0]["job"] for reply in answers)
+        # an alert that comes during the capture of another is attached to that, and is not taken
+        assert Counter(taken) == Counter({reply.json["accepted"][0]["job"] for reply in answers})
         assert all(memory(world, "jobs", job).is_dir() for job in taken)

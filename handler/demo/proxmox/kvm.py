@@ -84,7 +84,7 @@ def main() -> None:
     ready, ready_end = os.pipe()
     if pid := os.fork():
         os.close(ready_end)
-        os.read(ready, 1)  # empty once the child has a session of its own, because `qm` then ends its task's group
+        os.read(ready, 1)  # empty once the child is in a new session, because `qm` ends its task's process group
         # QEMU too writes this file before this process ends, because `qm start` then reads it
         with open(pidfile, "w", encoding="ascii") as file:
             file.write(f"{pid}\n")
