@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
+from breakglass.agents.pve.words import DEADLINES
 from breakglass.demo.proxmox.world import World
 
 from ..conftest import serving
-from ..support.agent import Answer, Session, answer_of
+from ..support.agent import READS, Answer, Session, answer_of, set_constants
 from ..support.hung import frozen_ext4, seen_by_servers, unserved_fuse
 from ..support.qemu import Witness
 from ..support.sshd import Sshd
@@ -32,6 +33,7 @@ def sshd() -> Iterator[Sshd]:
         for name in ("df", "lvs", "journalctl"):
             (world.bin / name).symlink_to("/bin/true")
         world.begin()
+        set_constants(world, DEADLINES=DEADLINES | READS)
         with serving(world, path=str(world.bin)) as server:
             yield server
 

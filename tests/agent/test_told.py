@@ -26,6 +26,7 @@ def record(session: Session, job: str) -> dict[str, Any]:
 
 
 @pytest.mark.all
+@pytest.mark.shared
 def test_only_an_alerts_own_capture_waits_until_it_is_told(world: World) -> None:
     """`not-told` waits on, `told` stands for good, and the record and the archive have it. Nothing else can be marked.
 
