@@ -7,13 +7,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from breakglass.client import new_id
 from breakglass.demo.proxmox.world import World
 
 from ..handler.test_pve import open_gate
 from ..support.failing_tools import misbehave
 from ..support.forked import run_command
 from ..support.service import Service
-from ..support.stages import until
+from ..support.stages import stage, until
 
 pytestmark = [
     pytest.mark.slow,
@@ -51,8 +52,9 @@ def test_a_vm_from_its_first_day_to_its_last(service: Service, world: World) -> 
         os.mkfifo(world.root / "gate")
         misbehave(world.root, gate="start")
         with ThreadPoolExecutor(1) as pool:
-            cycle = pool.submit(service.pve, "cycle", vm="box", caller="operator2")
-            until(lambda: "stage start" in vm(service, "remove", "box", "--yes").stderr, "a refusal that names the job")
+            cycle = pool.submit(service.pve, "cycle", vm="box", caller="operator2", msg_id=(job := new_id()))
+            until(lambda: stage(world, job) == "start", "the cycle's start")
+            assert "stage start" in vm(service, "remove", "box", "--yes").stderr
             open_gate(world)
             assert cycle.result().json["outcome"] == "done"
         removed = vm(service, "remove", "box", "--yes", *pid)
