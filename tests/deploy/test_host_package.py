@@ -310,14 +310,15 @@ def test_what_fails_half_way_loses_nothing(host: PveHost) -> None:
     host.write(KEYS, lines)
     argv = host.argv("bash", "-c", "exec -a 'python3 -IS /usr/sbin/breakglass-pve job' sleep 1000")
     job = subprocess.Popen(argv, stdin=subprocess.DEVNULL)
+    of_job = "--ns $$ --nslist mnt -f '^python3 -IS /usr/sbin/breakglass-pve job'"
+    until(lambda: host.run(f"pgrep {of_job}", check=False).returncode == 0, "the job")
     removal = host.start_removal()
     assert host.path(KEYS).read_text() == OWN
-    end = "pkill --ns $$ --nslist mnt"
-    host.run(f"{end} -KILL -f 'breakglass-host.prerm remove$'")
+    host.run("pkill --ns $$ --nslist mnt -KILL -f 'breakglass-host.prerm remove$'")
     removal.communicate()
     assert (removal.returncode, host.path(KEYS).read_text()) == (100, lines)
     assert sorted(path.name for path in host.path(keys).iterdir()) == ["breakglass", "hangs"]
-    host.run(f"{end} -f '^python3 -IS /usr/sbin/breakglass-pve job'")
+    host.run(f"pkill {of_job}")
     job.wait()
     host.run(f"rm {keys}/hangs; mkdir -p /etc/passwd.edit/so-vipw-fails")
     assert "breakglass stays" in host.run(f"{REMOVE} 2>&1", check=False).stdout
