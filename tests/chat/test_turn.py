@@ -141,8 +141,8 @@ def test_nothing_outlives_a_worker_that_is_killed(script: Script) -> None:
     with Turn(make_job("hello"), script(f"setsid {MARK} & setsid -f {MARK}\n{TEXT}exec {MARK}")) as turn:
         turn.until("text")
         wait_for_process(MARK)
-        workers = [pid for pid in find_processes("chat.start") if not is_wall(pid)]
-        [worker] = [pid for pid in workers if below(pid, turn.process.pid)]
+        own = [pid for pid in find_processes("chat.start") if below(pid, turn.process.pid)]  # others may end now
+        [worker] = [pid for pid in own if not is_wall(pid)]
         signal_process(worker, signal.SIGKILL)
         turn.process.wait(60)
     wait_until_gone(MARK, 60)
