@@ -33,8 +33,8 @@ def is_at_prompt(world: World) -> bool:
 class Witness:
     """The second monitor of VM 102. Connect before the verb, and read its events after the verb."""
 
-    def __init__(self, world: World, seconds: int = 20) -> None:
-        self._socket = connect_monitor(world.second_monitor, seconds)
+    def __init__(self, world: World) -> None:
+        self._socket = connect_monitor(world.second_monitor)
         self._stream = self._socket.makefile("rw")
         self._passed: list[str] = []
         while "QMP" not in json.loads(self._stream.readline()):  # an event may come before the greeting
